@@ -180,8 +180,10 @@ def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
     assert "nothing is said of them: Effusion" in page
     assert "The run does not know these, left out: Hernia" in page
     for _ in range(2):
-        evaluated(run_dir, out=tmp_path / "own")
+        evaluated(run_dir)
     card = (run_dir / CARD).read_text()
+    evaluated(run_dir, choice=ThresholdChoice(at_sensitivity=0.9), out=tmp_path / "own")
+    assert (run_dir / CARD).read_text() == card  # it belongs to the page in the run folder
     headings = re.findall(r"(?m)^## Evaluation on (.*)$", card)
     assert len(headings) == 2
     assert {heading.rpartition(", ")[2] for heading in headings} == {"all", "test"}

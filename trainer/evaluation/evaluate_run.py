@@ -80,7 +80,8 @@ def evaluate_run(settings: Evaluate) -> Path:
             (folder / GROUPS).unlink(missing_ok=True)  # of an earlier evaluation
         else:
             write_atomically(folder / GROUPS, partial(write_groups, groups=groups))
-        _write_card(evaluation, sections)
+        if settings.out is None:  # another folder may have other thresholds than the run's own page
+            _write_card(evaluation, sections)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error
     for warning in warnings(evaluation):

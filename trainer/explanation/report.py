@@ -14,7 +14,7 @@ from trainer.document.figure_style import STYLE, plt, save
 from trainer.explanation.checks import MARGIN, Checks, Measured, Pointing
 from trainer.explanation.faithfulness import BLUR
 from trainer.explanation.maps import IG_STEPS, METHODS, SMOOTHING, TITLES, Floats, Method
-from trainer.explanation.overlay import Bytes, legend, overlay
+from trainer.explanation.overlay import Bytes, legend, overlay, peak
 
 _BESIDE = 2  # pictures in a line of the figure, each with its maps
 _CAPTION_LINE, _CAPTION_LINES = 34, 2
@@ -140,7 +140,7 @@ def _draw(row: np.ndarray, one: Explained) -> None:
     row[0].text(0, -0.05, "\n".join(words), transform=row[0].transAxes, va="top", fontsize=6.2)
     for axes, (method, placed) in zip(row[1:], one.placed.items(), strict=True):
         axes.set_title(TITLES[method], fontsize=6.5)
-        if np.isnan(placed).all():
+        if peak(placed) is None:  # a map of nothing would look like one that leaves the picture as it is
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", fontsize=6.5)
             continue
         axes.imshow(overlay(one.picture, placed), interpolation="none")

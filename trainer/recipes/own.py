@@ -79,8 +79,10 @@ def choose(settings: Mapping[str, Any]) -> Config:
     for name, (value, reason) in chosen.items():
         if reason:
             given = settings.get(name, value)
-            instead = "" if given == value else f"{given:g}" if isinstance(given, float) else str(given)
-            rank_0_logger.info(f"own: {name} {instead and f'{instead} as given, instead of '}{value}: {reason}")
+            told = f"{value}: {reason}"
+            if given != value:
+                told = f"{f'{given:g}' if isinstance(given, float) else given} as given; own would take {told}"
+            rank_0_logger.info(f"own: {name} {told}")
     values = {name: value for name, (value, _) in chosen.items()}
     return with_settings(PREVIEW, {"name": run_name(settings), "data.sets": settings["data.sets"], **values})
 

@@ -12,17 +12,19 @@ _LEAST_RISE, _LEAST_SHARE = 0.01, 0.01  # in nats, and of the lowest
 class RisingValLoss:
     """Compares the val losses of a run with the lowest one so far, of this start."""
 
-    def __init__(self, config: Config, total_steps: int) -> None:
-        self._config, self._total_steps = config, total_steps
+    def __init__(self, config: Config, total_steps: int, steps_per_epoch: float) -> None:
+        self._config, self._total_steps, self._steps_per_epoch = config, total_steps, steps_per_epoch
         self._lowest, self._lowest_at = float("inf"), 0
 
     def observe(self, done: int, loss: float) -> None:
         """Take the val loss after `done` steps. Warns after the last step if the lowest is more than a third of the run
-        in the past, and the loss has risen since by more than rounding."""
+        and an epoch, before which no image is seen again, in the past, and the loss has risen since by more than
+        rounding."""
         if loss < self._lowest:
             self._lowest, self._lowest_at = loss, done
         has_risen = loss - self._lowest > max(_LEAST_RISE, _LEAST_SHARE * self._lowest)
-        if done < self._total_steps or done - self._lowest_at <= self._total_steps * _LONG or not has_risen:
+        is_long = done - self._lowest_at > max(self._total_steps * _LONG, self._steps_per_epoch)
+        if done < self._total_steps or not is_long or not has_risen:
             return
         rank_0_logger.warning(
             f"val loss was lowest at step {self._lowest_at} of {self._total_steps}: {self._lowest:.3g}, and {loss:.3g} "

@@ -72,7 +72,7 @@ class StepMonitor:
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are left to the loss scaler
         self._spikes = SpikeDetector()
-        self._rising = RisingValLoss(job.config, job.total_steps)
+        self._rising = RisingValLoss(job.config, job.total_steps, len(job.train) / job.config.global_batch_size)
         self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = CsvLog(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.truncate(first_step)}

@@ -10,6 +10,7 @@ from scipy.special import expit
 from data_pipelines.common.tasks import Task
 from trainer.evaluation.calibration.operating import (
     OperatingPoints,
+    above_thresholds,
     calibrated_thresholds,
     fit_operating_points,
     probabilities,
@@ -39,6 +40,16 @@ def test_youden_is_the_best_of_all_thresholds(seed: int) -> None:
 
     assert gain(threshold) == pytest.approx(max(gain(limit) for limit in np.unique(scores)))
     assert threshold not in scores
+
+
+def test_of_two_classes_each_image_is_above_one_threshold() -> None:
+    """Where two thresholds are equally good, 0.05 and 0.25 here, each class would take the higher one of its own."""
+    scores = np.array([-2, -1, 0, 0.1, 0.4, 1, 2])
+    val = of(np.stack([0 * scores, scores], axis=1), np.array([0, 0, 0, 1, 0, 1, 1]), "no", "yes")
+    points = fit_operating_points(val)
+    assert points.threshold("no") == -points.threshold("yes")
+    above = above_thresholds(val.logits, val.task, points, val.classes)
+    assert (above.sum(axis=1) == 1).all()
 
 
 def test_temperature_is_found_again() -> None:

@@ -6,9 +6,14 @@ from trainer.config import Config, DataConfig, ModelConfig
 from trainer.training.rising_val_loss import RisingValLoss
 
 
-def told(losses: list[float], capsys: pytest.CaptureFixture[str], model: ModelConfig | None = None) -> list[str]:
+def told(
+    losses: list[float],
+    capsys: pytest.CaptureFixture[str],
+    model: ModelConfig | None = None,
+    steps_per_epoch: float = 1.0,
+) -> list[str]:
     config = Config(data=DataConfig(sets=("some",)), model=model or ModelConfig())
-    rising = RisingValLoss(config, len(losses))
+    rising = RisingValLoss(config, len(losses), steps_per_epoch)
     lines = []
     for done, loss in enumerate(losses, 1):
         rising.observe(done, loss)
@@ -32,6 +37,11 @@ def test_a_val_loss_that_rises_for_long_is_told(
     *before, last = told(losses, capsys)
     assert not any(before)
     assert ("val loss was lowest at step" in last) == is_told
+
+
+def test_no_image_is_overfitted_before_it_is_seen_again(capsys: pytest.CaptureFixture[str]) -> None:
+    rising = [1.0, 2.0, 3.0, 4.0]
+    assert ["val loss" in told(rising, capsys, None, steps)[-1] for steps in (2.9, 3.0, 4.0)] == [True, False, False]
 
 
 def test_the_remedies_are_those_that_are_left(capsys: pytest.CaptureFixture[str]) -> None:

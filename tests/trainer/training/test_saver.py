@@ -173,7 +173,7 @@ def test_too_many_failed_saves_end_the_run(
     """The last good checkpoint stays, and the run goes on from it."""
     run_dir = tmp_path / "run"
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: path.name != "step_00000002.safetensors"))
-    with pytest.raises(RunError, match=r"2 saves in a row failed .*step_00000006.*No space left on device, \d+ bytes"):
+    with pytest.raises(RunError, match=r"2 saves in a row failed .*step_00000006.*No space left on device; [\d,]+ MB"):
         trained(phantoms, run_dir, max_failed_saves=2)
     assert (steps(run_dir), state(run_dir)) == ([2], "failed")
     monkeypatch.undo()
@@ -185,12 +185,12 @@ def test_what_is_left_after_failed_saves_is_told_as_it_is(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: True))
-    with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; fix that and start the same"):
+    with pytest.raises(RunError, match=r"\)\. Fix that and start the same command again: there is no checkpoint yet"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
     monkeypatch.undo()
     monkeypatch.setattr(saving, "LAST_PAUSES_S", ())
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: "step_00000002" not in path.name))
-    with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; fix that and start the same"):
+    with pytest.raises(RunError, match=r"\. Fix that .* again: step_00000002.safetensors is still there"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
 
 

@@ -40,8 +40,8 @@ class Misclassification:
 def most_confident(
     predictions: Predictions, points: OperatingPoints, most: int = MOST
 ) -> tuple[list[Misclassification], int]:
-    """Wrong classes by the probability of the predicted class; wrong findings by that of the prediction at their
-    threshold. At most one per image. Also the number of images with an error."""
+    """Wrong classes by the probability of the predicted class; wrong findings by how far their probability is from the
+    threshold, as a share of the way to 0 or 1. At most one per image. Also the number of images with an error."""
     calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
     if predictions.task == "single_label":
         taken = predictions.logits.argmax(axis=1)
@@ -50,7 +50,10 @@ def most_confident(
     else:
         called = above_thresholds(predictions.logits, predictions.task, points, predictions.classes)
         is_wrong = (called & (predictions.labels == 0)) | (~called & (predictions.labels == 1))
-        each = np.where(is_wrong, np.where(called, calibrated, 1 - calibrated), -1.0)
+        thresholds = calibrated_thresholds(predictions.logits, predictions.task, points, predictions.classes)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a threshold of 0 or 1, beyond which nothing is
+            beyond = np.where(called, (calibrated - thresholds) / (1 - thresholds), 1 - calibrated / thresholds)
+        each = np.where(is_wrong, np.nan_to_num(np.clip(beyond, 0, 1)), -1.0)
         wrong, sure = each.argmax(axis=1), each.max(axis=1)
     rows = np.argsort(-sure, kind="stable")[:most]
     found = [

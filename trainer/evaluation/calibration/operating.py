@@ -92,7 +92,8 @@ UNFITTED = OperatingPoints(no_val="val was trained on")  # of runs on train+val
 
 
 def fit_operating_points(val: Predictions) -> OperatingPoints:
-    """Fit the temperature, and choose the thresholds of the largest sensitivity + specificity - 1 (Youden 1950)."""
+    """Fit the temperature, and choose the thresholds of the largest sensitivity + specificity - 1 (Youden 1950). Of two
+    classes, each is above its threshold where the other is not."""
     thresholds, unfitted = {}, {}
     for name, scores, (positive, negative) in zip(val.classes, val.scores(), val.known(), strict=True):
         known = positive | negative
@@ -103,6 +104,9 @@ def fit_operating_points(val: Predictions) -> OperatingPoints:
         else:
             missing = "positives" if negative.any() else "negatives" if positive.any() else "labels"
             unfitted[name] = f"val has no {missing} of it"
+    if val.task == "single_label" and len(val.classes) == len(thresholds) == 2:  # a tie would be broken once for each
+        first, second = val.classes
+        thresholds[first] = -thresholds[second]
     temperature, why_none = fit_temperature(val)
     sets = calibrate(val, temperature)
     return OperatingPoints(

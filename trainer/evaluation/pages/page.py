@@ -249,6 +249,8 @@ def _errors(evaluation: Evaluation, folder: Path) -> list[Block]:
     if not found:
         return [Title("Errors"), Paragraph("There are none.")]
     shown = "all of them are shown" if len(found) == count else f"the {len(found)} most confident are shown"
+    if predictions.task == "multi_label":
+        shown += ", those furthest from their threshold first"
     text = (
         f"{count:,} of {len(predictions):,} images have an error; {shown}. All cases are in {CASES} beside this page."
     )
