@@ -89,9 +89,9 @@ class Heartbeat(Protocol):
     def move(self, store: Any, rank: int, world_size: int) -> None:
         """Go on as another rank, with a store that nobody has used for this. Collective, within `watching`."""
 
-    def watching(self, hung: Callable[[str], None]) -> AbstractContextManager[None]:
-        """End this process if a rank makes no progress any more. Before that, one rank of the job calls `hung` with the
-        reason. Collective."""
+    def watching(self, on_hang: Callable[[str], None]) -> AbstractContextManager[None]:
+        """End this process if a rank makes no progress any more. Before that, one rank of the job calls `on_hang` with
+        the reason. Collective."""
 
 
 class Engine(ABC):

@@ -189,7 +189,7 @@ def test_cut_cable(hosts: Hosts) -> None:
     hosts.slow.touch()
     left, right = (hosts.torchrun(name, "run") for name in ADDRESS)
     hosts.wait_for_step("run", 6)
-    lost = {"left": "rank 1 on right gives no sign of life", "right": "rank 0 on left gives no sign of life"}
+    lost = {"left": "rank 1 on right has given no sign of life", "right": "rank 0 on left has given no sign of life"}
     cut_and_go_on(hosts, left, right, lost)
 
 

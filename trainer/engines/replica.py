@@ -21,7 +21,7 @@ from trainer.engines.compilation import begin_pass, compile_no_units, compile_un
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
 from trainer.engines.ranks import RankInfo, find_rank_info
 from trainer.engines.rendezvous import Rendezvous, interface_to
-from trainer.engines.watchdog import Heartbeat
+from trainer.engines.watchdog import Watchdog
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC
 
@@ -63,7 +63,7 @@ class ReplicaEngine(Engine):
         self._rendezvous: Rendezvous | None = None
         self._connect(rank_info)
         timeouts = runtime.hang_timeout_s, runtime.timeout_s
-        self.heartbeat = Heartbeat(
+        self.heartbeat = Watchdog(
             self._store(), self.rank, self.world_size, self.device, *timeouts, is_elastic=runtime.elastic
         )
         self.transport = self._describe_transport()

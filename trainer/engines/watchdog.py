@@ -33,7 +33,8 @@ _RANKS_PER_BEAT_S = 256  # more of them tell less often, or the store would do n
 _PATIENCE = 5  # a step may take so many times what the longest took before
 _ANSWER_S = 4.0  # to wait for what rank 0 says
 _SHOWN_RANKS = 4
-_Hung = Callable[[str], None]
+_UNTOLD_BEATS = 10  # that the store refuses, before this rank warns that the others may miss it
+_OnHang = Callable[[str], None]
 
 
 class Beat(NamedTuple):
@@ -54,20 +55,20 @@ class Beat(NamedTuple):
     def silent_for(self, seconds: float) -> str:
         """Description of a rank without a pulse."""
         return (
-            f"rank {self.rank} on {self.host} gives no sign of life for {seconds:.0f} s, since phase {self.phase} of "
-            f"step {self.step} or soon after"
+            f"rank {self.rank} on {self.host} has given no sign of life for {seconds:.0f} s, since phase "
+            f"{self.phase} of step {self.step} or soon after"
         )
 
     def stuck(self) -> str:
-        """Description of a rank that is alive but makes no progress."""
+        """Description of a rank that is alive but has made no progress for too long."""
         return (
-            f"rank {self.rank} on {self.host} makes no progress in phase {self.phase} of step {self.step} for "
+            f"rank {self.rank} on {self.host} has made no progress in phase {self.phase} of step {self.step} for "
             f"{self.in_phase_s:.0f} s"
         )
 
 
-class Heartbeat:
-    """One rank's beat, and its view of the others'. Without a store it watches only itself.
+class Watchdog:
+    """A `Heartbeat`: one rank's beats, and its view of the others'. Without a store it watches only itself.
 
     `hang_timeout_s` is how long a rank may make no progress; 0 switches watching off. It stays below `timeout_s`, after
     which collectives fail by themselves; the first step gets more, and so do phases without a usual length.
@@ -153,12 +154,12 @@ class Heartbeat:
         }
 
     @contextmanager
-    def watching(self, hung: _Hung) -> Iterator[None]:
-        """End this process if a rank makes no progress any more. Before that, one rank of the job calls `hung` with the
-        reason. Collective."""
+    def watching(self, on_hang: _OnHang) -> Iterator[None]:
+        """End this process if a rank makes no progress any more. Before that, one rank of the job calls `on_hang` with
+        the reason. Collective."""
         self._begin()
         self._stopped = threading.Event()
-        watching = threading.Thread(target=self._watch, args=(hung,), daemon=True)
+        watching = threading.Thread(target=self._watch, args=(on_hang,), daemon=True)
         self._start_telling()
         watching.start()
         try:
@@ -175,10 +176,10 @@ class Heartbeat:
         self._runs += 1
         # Clones have connections of their own: one that waits for an answer holds up no other.
         prefix = f"beats/{self._runs}"
-        self._told, self._asked = (dist.PrefixStore(prefix, self._store.clone()) for _ in range(2))
-        self._told.set(str(self._rank), json.dumps(self._beat()))
+        telling, self._asking = (dist.PrefixStore(prefix, self._store.clone()) for _ in range(2))
+        telling.set(str(self._rank), json.dumps(self._beat()))
         self._ends_telling = threading.Event()
-        self._telling = threading.Thread(target=self._tell, args=(self._told, self._ends_telling), daemon=True)
+        self._telling = threading.Thread(target=self._tell, args=(telling, self._ends_telling), daemon=True)
         self._telling.start()
 
     def _stop_telling(self) -> None:
@@ -204,19 +205,26 @@ class Heartbeat:
             self._seconds["data"], forward_s,
         )  # fmt: skip
 
-    def _tell(self, told: dist.Store, ends: threading.Event) -> None:
-        with suppress(RuntimeError):  # the store went first
-            # Where rank 0 is has to be known before it can be missed.
-            while not ends.wait(self._interval_s if 0 in self._seen else _FIRST_BEAT_S):
-                told.set(str(self._rank), json.dumps(self._beat()))
-                seen = _read(told, range(self._world_size) if self._rank == 0 else [0])
-                if ends.is_set():
-                    return
-                self._seen = seen
-                if told.check(["verdict"]):
-                    self._verdict = told.get("verdict").decode()
+    def _tell(self, store: dist.Store, ends: threading.Event) -> None:
+        refused = 0
+        # Where rank 0 is has to be known before it can be missed.
+        while not ends.wait(self._interval_s if 0 in self._seen or refused else _FIRST_BEAT_S):
+            try:
+                store.set(str(self._rank), json.dumps(self._beat()))
+                seen = _read(store, range(self._world_size) if self._rank == 0 else [0])
+                verdict = store.get("verdict").decode() if store.check(["verdict"]) else None
+            except RuntimeError as error:
+                # For a moment, or for good: at the end of a run the store may go first, which is nothing to warn of.
+                refused += 1
+                if refused == _UNTOLD_BEATS and not (self._is_elastic or ends.is_set()):
+                    logger.warning(f"rank {self._rank} cannot tell the others that it is alive: {error}")
+                continue
+            refused = 0
+            if ends.is_set():
+                return
+            self._seen, self._verdict = seen, verdict
 
-    def _watch(self, hung: _Hung) -> None:
+    def _watch(self, on_hang: _OnHang) -> None:
         marks, idle_s, last = self._marks, 0.0, time.monotonic()
         while not self._stopped.wait(_TICK_S):
             now = time.monotonic()
@@ -237,7 +245,7 @@ class Heartbeat:
                 elif self._is_elastic:  # the others go on by themselves, and this one may join them again
                     self._leave(self._beat().stuck(), None)
                 else:
-                    self._leave(*self._judge(idle_s, hung))
+                    self._leave(*self._judge(idle_s, on_hang))
 
     def _limit_s(self) -> float:
         if self._steps < 2:
@@ -251,40 +259,40 @@ class Heartbeat:
             with suppress(OSError, ValueError):  # nowhere to write to
                 faulthandler.dump_traceback_later(2 * self._limit_s() + 60, exit=True, file=sys.__stderr__)
 
-    def _judge(self, idle_s: float, hung: _Hung) -> tuple[str, _Hung | None]:
+    def _judge(self, idle_s: float, on_hang: _OnHang) -> tuple[str, _OnHang | None]:
         """Which rank hangs, as text, and whether this rank is the one to report it. Takes some seconds."""
         rank_0 = self._seen.get(0)
-        lost = rank_0.silent_for(idle_s) if rank_0 else "rank 0 gives no sign of life"
-        answers = [(f"{lost}: the store where ranks meet does not answer", hung if self._rank == 1 else None)]
+        lost = rank_0.silent_for(idle_s) if rank_0 else "rank 0 has given no sign of life"
+        answers = [(f"{lost}: the store where ranks meet does not answer", on_hang if self._rank == 1 else None)]
         if self._store is None:
             return self._beat().stuck(), None
-        asking = threading.Thread(target=lambda: answers.append(self._ask(idle_s, hung)), daemon=True)
+        asking = threading.Thread(target=lambda: answers.append(self._ask(idle_s, on_hang)), daemon=True)
         asking.start()
         asking.join(_ANSWER_S + 8 * self._interval_s)
         return answers[-1]
 
-    def _ask(self, idle_s: float, hung: _Hung) -> tuple[str, _Hung | None]:
+    def _ask(self, idle_s: float, on_hang: _OnHang) -> tuple[str, _OnHang | None]:
         deadline = time.monotonic() + (_ANSWER_S + 3 * self._interval_s if self._rank > 0 else 0)
         while time.monotonic() < deadline:  # rank 0 speaks for all, if it can
-            if self._asked.check(["verdict"]):
-                return self._asked.get("verdict").decode(), None
+            if self._asking.check(["verdict"]):
+                return self._asking.get("verdict").decode(), None
             time.sleep(_TICK_S)
-        before = _read(self._asked, range(self._world_size))
+        before = _read(self._asking, range(self._world_size))
         time.sleep(2.5 * self._interval_s)
-        after = _read(self._asked, range(self._world_size))
+        after = _read(self._asking, range(self._world_size))
         silent = [rank for rank in after if before.get(rank, after[rank]).pulse == after[rank].pulse]
         verdict = _verdict(after, silent, idle_s, self._world_size)
         speaker = min((rank for rank in after if rank not in silent), default=self._rank)
         if speaker == self._rank:
-            self._asked.set("verdict", verdict)
-        return verdict, hung if speaker == self._rank else None
+            self._asking.set("verdict", verdict)
+        return verdict, on_hang if speaker == self._rank else None
 
     def _warn(self, idle_s: float) -> None:
         where = f"phase {self._phase} of step {self._step}"
         logger.warning(f"no progress for {idle_s:.0f} s, in {where}; where it is:")
         _dump_stacks()
 
-    def _leave(self, message: str, hung: _Hung | None) -> None:
+    def _leave(self, message: str, on_hang: _OnHang | None) -> None:
         print(
             f"[rank {self._rank}] error: {message}; ending this rank, in phase {self._phase} of step {self._step}. "
             "Start the same command again to resume. Where it is:",
@@ -292,9 +300,9 @@ class Heartbeat:
             flush=True,
         )
         _dump_stacks()
-        if hung is not None:
+        if on_hang is not None:
             with suppress(Exception):  # whatever happens, it must end
-                hung(message)
+                on_hang(message)
             time.sleep(2 * self._interval_s)  # the others may read it from a store in this very process
         os._exit(HUNG)
 
@@ -341,9 +349,10 @@ def _verdict(beats: dict[int, Beat], silent: list[int], idle_s: float, world_siz
     culprits = silent or [rank for rank, beat in beats.items() if _place(beat) == behind and not absent]
     if len(culprits) == len(beats) and not absent:
         where = beats[0]
-        return f"all ranks wait in phase {where.phase} of step {where.step} for {idle_s:.0f} s; look at the network"
+        stuck_in = f"phase {where.phase} of step {where.step} for {idle_s:.0f} s"
+        return f"all ranks have waited in {stuck_in}; look at the network"
     lines = [beats[rank].silent_for(idle_s) if silent else beats[rank].stuck() for rank in culprits[:_SHOWN_RANKS]]
-    lines += [f"rank {rank} was never heard of" for rank in absent[:_SHOWN_RANKS]]
+    lines += [f"rank {rank} was never heard from" for rank in absent[:_SHOWN_RANKS]]
     more = len(culprits) + len(absent) - len(lines)
     return "; ".join(lines) + (f"; and {more} more ranks" if more else "")
 

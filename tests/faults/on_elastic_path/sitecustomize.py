@@ -90,13 +90,13 @@ class _Patched(ChangingFinder):
         module.train_step = noted
 
     def _note_phases(self, module: Any) -> None:
-        watched, enter = self._watched, module.Heartbeat.enter
+        watched, enter = self._watched, module.Watchdog.enter
 
         def noted(heartbeat: Any, phase: str, step: int | None = None) -> None:
             watched.say(doing=phase)
             enter(heartbeat, phase, step)
 
-        module.Heartbeat.enter = noted
+        module.Watchdog.enter = noted
 
     def _note_rounds(self, module: Any) -> None:
         watched, take_part = self._watched, module.ElasticEngine.take_part

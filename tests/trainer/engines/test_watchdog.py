@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from run_ranks import context_of_ranks, free_port, run_ranks
 
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.engines.watchdog import HUNG, Beat, Heartbeat, _verdict
+from trainer.engines.watchdog import HUNG, Beat, Watchdog, _verdict
 from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.run import LaunchOptions, run
 
@@ -106,7 +107,7 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], pha
     assert ended(case, 0) == HUNG, case.log(0)
     log = case.log(0)
     found = re.search(
-        r"\[rank 0\] error: (rank 1 on (\S+) gives no sign of life for \d+ s, since phase .* after);", log
+        r"\[rank 0\] error: (rank 1 on (\S+) has given no sign of life for \d+ s, since phase .* after);", log
     )
     assert found, log
     assert found[2] == HOST
@@ -128,7 +129,7 @@ def test_rank_0_is_missed_too_though_it_holds_the_store(cases: dict[str, Case]) 
     case = cases["rank 0 is stopped"]
     assert ended(case, 1) == HUNG, case.log(1)
     log = case.log(1)
-    assert f"error: rank 0 on {HOST} gives no sign of life for " in log
+    assert f"error: rank 0 on {HOST} has given no sign of life for " in log
     assert "the store where ranks meet does not answer" in log
     assert json.loads((case.folder / "status.json").read_text())["state"] == "resumable"
 
@@ -140,7 +141,7 @@ def test_a_rank_that_lives_but_does_not_get_on_is_named_by_all(cases: dict[str, 
         assert ended(case, rank) == HUNG, case.log(rank)
         log = case.log(rank)
         where = f"phase update of step {HANGS_AFTER - 1} for "
-        assert f"[rank {rank}] error: rank 1 on {HOST} makes no progress in {where}" in log
+        assert f"[rank {rank}] error: rank 1 on {HOST} has made no progress in {where}" in log
     assert "in counted" in case.log(1)  # its stack shows the line that sleeps
 
 
@@ -155,16 +156,20 @@ def beat(rank: int, step: int = 7, phase: str = "backward", **rest: float) -> Be
         (
             [beat(0), beat(1), beat(2, phase="data")],
             [],
-            "rank 2 on node2 makes no progress in phase data of step 7 for 20 s",
+            "rank 2 on node2 has made no progress in phase data of step 7 for 20 s",
         ),
         (
             [beat(0), beat(1, step=6), beat(2, phase="data")],
             [],
-            "rank 1 on node1 makes no progress in phase backward of",
+            "rank 1 on node1 has made no progress in phase backward of",
         ),
-        ([beat(0), beat(1), beat(2)], [1], "rank 1 on node1 gives no sign of life for 30 s, since phase backward"),
-        ([beat(0), beat(1), beat(2)], [], "all ranks wait in phase backward of step 7 for 30 s; look at the network"),
-        ([beat(0), beat(2)], [], "rank 1 was never heard of"),
+        ([beat(0), beat(1), beat(2)], [1], "rank 1 on node1 has given no sign of life for 30 s, since phase backward"),
+        (
+            [beat(0), beat(1), beat(2)],
+            [],
+            "all ranks have waited in phase backward of step 7 for 30 s; look at the network",
+        ),
+        ([beat(0), beat(2)], [], "rank 1 was never heard from"),
     ],
 )
 def test_who_is_to_blame(beats: list[Beat], silent: list[int], expected: str) -> None:
@@ -172,7 +177,7 @@ def test_who_is_to_blame(beats: list[Beat], silent: list[int], expected: str) ->
 
 
 def test_slowest_rank_and_its_phase() -> None:
-    watched = Heartbeat(None, 0, 3, torch.device("cpu"), 300, 600)
+    watched = Watchdog(None, 0, 3, torch.device("cpu"), 300, 600)
     watched._seen = {rank: beat(rank, data_s=1.0, forward_s=2.0) for rank in range(3)}
     watched.slowest()
     assert watched.slowest() == ({}, {})  # no step since
@@ -186,7 +191,7 @@ def test_slowest_rank_and_its_phase() -> None:
 def test_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watched = Heartbeat(None, 0, 1, torch.device("cpu"), 100, 600)
+    watched = Watchdog(None, 0, 1, torch.device("cpu"), 100, 600)
     assert watched._limit_s() == 1800  # the first step, with all that is compiled
     for step in range(2):
         watched.enter("data", step)
@@ -199,11 +204,11 @@ def test_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     now += 50
     watched.enter("backward")
     assert watched._limit_s() == 250  # of steps that are that long
-    assert Heartbeat(None, 0, 1, torch.device("cpu"), 900, 600)._usual_s == 480  # before collectives fail by themselves
+    assert Watchdog(None, 0, 1, torch.device("cpu"), 900, 600)._usual_s == 480  # before collectives fail by themselves
 
 
 def test_a_pass_before_the_first_step_is_starting() -> None:
-    beat, phases = Heartbeat(None, 0, 1, torch.device("cpu"), 0, 60), []
+    beat, phases = Watchdog(None, 0, 1, torch.device("cpu"), 0, 60), []
     beat.listener = lambda phase, step: phases.append(phase)
     beat.enter("forward")
     beat.enter("data", 0)
@@ -214,7 +219,7 @@ def test_a_pass_before_the_first_step_is_starting() -> None:
 def test_what_a_listener_takes_is_not_the_next_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    beat = Heartbeat(None, 0, 1, torch.device("cpu"), 0, 60)
+    beat = Watchdog(None, 0, 1, torch.device("cpu"), 0, 60)
     beat.enter("data", 0)
     beat.enter("update")
     beat.listener = lambda phase, step: clock.__setitem__(0, clock[0] + 5.0)
@@ -222,3 +227,51 @@ def test_what_a_listener_takes_is_not_the_next_phase(monkeypatch: pytest.MonkeyP
     beat.listener = None
     beat.enter("forward")
     assert (beat._seconds["data"], beat._seconds["update"]) == (0.0, 5.0)
+
+
+class Refusing(dist.Store):
+    """A store that refuses some calls, as behind a network that fails for a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept, self.refuses = dist.HashStore(), 0
+
+    def clone(self) -> "Refusing":
+        return self
+
+    def set(self, key: str, value: str) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise RuntimeError("Broken pipe")
+        self.kept.set(key, value)
+
+    def check(self, keys: list[str]) -> bool:
+        return self.kept.check(keys)
+
+    def get(self, key: str) -> bytes:
+        return self.kept.get(key)
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return [self.kept.get(key) for key in keys]
+
+    def pulse(self) -> int:
+        return Beat(*json.loads(self.kept.get("beats/1/0"))).pulse
+
+
+@pytest.mark.parametrize(("refused", "warns"), [(3, False), (12, True)])
+def test_a_store_that_fails_for_a_moment_is_told_again(
+    refused: int, warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Refusing()
+    watched = Watchdog(store, 0, 2, torch.device("cpu"), 100, 600)
+    watched._interval_s = 0.01
+    with watched.watching(lambda reason: None):
+        store.refuses = refused
+        deadline = time.monotonic() + 20
+        while store.refuses and time.monotonic() < deadline:
+            time.sleep(0.01)
+        before = store.pulse()
+        while store.pulse() == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert store.pulse() > before
+    assert ("rank 0 cannot tell the others that it is alive: Broken pipe" in capsys.readouterr().err) == warns
