@@ -43,9 +43,9 @@ def test_youden_is_the_best_of_all_thresholds(seed: int) -> None:
 
 
 def test_of_two_classes_each_image_is_above_one_threshold() -> None:
-    """Where two thresholds are equally good, 0.05 and 0.25 here, each class would take the higher one of its own."""
-    scores = np.array([-2, -1, 0, 0.1, 0.4, 1, 2])
-    val = of(np.stack([0 * scores, scores], axis=1), np.array([0, 0, 0, 1, 0, 1, 1]), "no", "yes")
+    """Where two thresholds are equally good, 0.05 and 0.7 here, each class would take the higher one of its own."""
+    scores = np.array([-2, -1, 0, 0.1, 0.4, 1, 2, 3])
+    val = of(np.stack([0 * scores, scores], axis=1), np.array([0, 0, 0, 1, 0, 1, 1, 1]), "no", "yes")
     points = fit_operating_points(val)
     assert points.threshold("no") == -points.threshold("yes")
     above = above_thresholds(val.logits, val.task, points, val.classes)
