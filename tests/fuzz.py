@@ -189,7 +189,7 @@ def _try_locales(inputs: int, seed: int) -> tuple[int, int]:
 def main() -> None:
     """Try all parsers and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--inputs", type=int, default=10_000, help="of each parser")
+    arguments.add_argument("--inputs", type=int, default=10_000, help="of each parser (default: 10000)")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--only", nargs="*", choices=[*PARSERS, LOCALES], default=[*PARSERS, LOCALES])
     arguments.add_argument("--figures", type=Path, help="put what was found into this JSON file; its other parts stay")

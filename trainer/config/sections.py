@@ -239,7 +239,7 @@ class ScheduleConfig:
     """Length of training and schedule of the learning rate."""
 
     kind: ScheduleKind = "step"
-    """x0.1 after 30, 60 and 80 ninetieths; cosine to 0; or BiT-HyperRule's steps."""
+    """step: x0.1 after 30, 60 and 80 ninetieths; cosine: to 0; hyperrule: BiT-HyperRule's steps."""
     epochs: float | None = 90
     """Passes over the training images; None if `steps` is set."""
     steps: int | None = None

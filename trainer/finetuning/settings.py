@@ -129,7 +129,7 @@ class _Schedule(ScheduleConfig):
     """Length of training and schedule of the learning rate."""
 
     kind: ScheduleKind = "hyperrule"
-    """BiT-HyperRule's steps; step: x0.1 after 30, 60 and 80 ninetieths; cosine to 0."""
+    """hyperrule: BiT-HyperRule's steps; step: x0.1 after 30, 60 and 80 ninetieths; cosine: to 0."""
     epochs: float | None = None
     """Passes over the training images, instead of `steps`."""
     steps: Annotated[int | None, _BY_RULE] = None

@@ -98,7 +98,6 @@ def list_backwards(monkeypatch: pytest.MonkeyPatch, is_backwards: bool) -> None:
         monkeypatch.setattr(Path, name, lambda *given, listing=listing, **options: iter(listing(*given, **options)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_order_does_not_depend_on_the_file_system(name: str, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = given(name)
@@ -129,7 +128,6 @@ def test_no_set_depends_on_how_python_hashes_text(tmp_path: Path, given: Given) 
     assert changed == [], "their order comes from a set or from hash(): sort it, or split by hash_split"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ROOT)
 def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     """Or not listed at all, by readers that take what there is."""
@@ -147,7 +145,6 @@ def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar:
     assert not {*lost} & {*listed}, "refuse missing images by require_files of datasets/reading.py"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NAMED_SETS))
 def test_a_set_is_called_as_its_reader(name: str, given: Given) -> None:
     assert DATASETS[name](**given(name)).name == name
@@ -193,7 +190,6 @@ def test_each_fraction_is_that_of_its_split(name: str, tmp_path: Path, write_tar
         assert with_ > without == 0 or with_ == without > 0, "its own, where the set has one"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ROOT)
 def test_a_missing_root_is_named(name: str, tmp_path: Path, given: Given) -> None:
     arguments = given(name) | {"root": tmp_path / "nowhere"}

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipelines.common.flag_parser import flag_parser
 from trainer.config import Config, DataConfig, ScheduleConfig, ScheduleKind
+from trainer.finetuning.settings import Settings
 from trainer.optim.lr_schedules import (
     late_warmup,
     learning_rate,
@@ -122,3 +124,9 @@ def test_the_shorter_warm_up_is_never_late(kind: str, total_steps: int, warmup_e
 def test_the_rule_of_bit_has_a_warm_up_of_its_own() -> None:
     schedule = ScheduleConfig("hyperrule", epochs=None, steps=10)
     assert late_warmup(schedule, 10, 5000) is None
+
+
+@pytest.mark.parametrize(("settings", "flag"), [(ScheduleConfig, "--kind"), (Settings, "--schedule.kind")])
+def test_help_says_what_each_kind_is(settings: type, flag: str) -> None:
+    (text,) = [action.help or "" for action in flag_parser(settings)._actions if flag in action.option_strings]
+    assert [kind for kind in get_args(ScheduleKind) if f"{kind}: " not in text] == []
