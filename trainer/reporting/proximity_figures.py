@@ -23,6 +23,7 @@ from trainer.reporting.names import FULL, shots_order
 from trainer.reporting.proximity_words import MEASURE_TITLE, numbers_of, rounded, title_of
 from trainer.reporting.tables import seeds_text, sources_of
 
+_NEAREST = {"classifier": 50.0}  # %, of chance; no distance is 0 in the other measures
 _IN_FEATURES, _IN_PIXELS = ("frechet", "kernel", "classifier"), ("spectrum", "grey-levels")
 _COLOURS = "YlGnBu"
 _DARK = 0.55  # share of the range from which text on a cell is white
@@ -64,7 +65,7 @@ def _heat_map(maps: dict[str, Pairs], folder: Path, name: str, what: str) -> Pic
         size = (_MARGIN + wide * beside, _TITLE + lines * (_MARGIN + _CELL[1] * len(sources)))
         figure, grid = plt.subplots(lines, beside, figsize=size, layout="constrained", squeeze=False, sharey=True)
         for axes, (measure, cells) in zip(grid.flat, maps.items(), strict=False):
-            _draw_map(axes, cells, sources, targets)
+            _draw_map(axes, cells, sources, targets, _NEAREST.get(measure, 0.0))
             axes.set_title(MEASURE_TITLE[measure], loc="left", weight="bold")
         for axes in grid[:, 0]:
             axes.set_ylabel("source")
@@ -72,13 +73,15 @@ def _heat_map(maps: dict[str, Pairs], folder: Path, name: str, what: str) -> Pic
             axes.remove()
         figure.suptitle(fill(drawable(what), int(size[0] * _LETTERS_PER_INCH)), x=0.01, ha="left", fontsize=9)
         width = save(figure, folder, name, also_png=True)
-    return Picture(name, f"{what}. Each panel has its own scale: the darker, the farther.", width)
+    scale = "white is no distance (told apart: 50%), the darker, the farther"
+    return Picture(name, f"{what}. Each panel has its own scale: {scale}.", width)
 
 
-def _draw_map(axes: Axes, cells: Pairs, sources: Sequence[str], targets: Sequence[str]) -> None:
-    """Sources downwards, targets to the right, with the value in each cell."""
+def _draw_map(axes: Axes, cells: Pairs, sources: Sequence[str], targets: Sequence[str], nearest: float) -> None:
+    """Sources downwards, targets to the right, with the value in each cell. nearest: the value of no distance: a scale
+    from the smallest value on would make opposites of two that are alike."""
     values = np.array([[_printed(cells.get((source, target))) for target in targets] for source in sources])
-    low, high = np.nanmin(values), np.nanmax(values)
+    low, high = min(nearest, np.nanmin(values)), np.nanmax(values)
     axes.imshow(values, cmap=_COLOURS, aspect="auto", vmin=low, vmax=high if high > low else low + 1)
     scale = float(np.nanmax(np.abs(values)))
     for (row, column), value in np.ndenumerate(values):
