@@ -110,6 +110,7 @@ def _measured(report: dict[str, Any]) -> list[Block]:
         f"Logits differ from the model's in float64 by at most {report['largest_difference']:.1g} of the largest, for "
         f"generated images; above {report['tolerance']:g} nothing would have been exported."
     )
-    caption = f"Images per second in fp32 on {report['cpu']}, {number(report['threads'], 'thread')} ({packages})."
+    machine = f"{report['cpu']}, {number(report['threads'], 'thread')}"
+    caption = f"Images per second in fp32 on {machine} ({packages}), whatever else ran there."
     columns = tuple(Heading("", name) for name in programs)
     return [Paragraph(difference), Table("speed", caption, "batch size", columns, rows)]

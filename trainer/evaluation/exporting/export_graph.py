@@ -109,7 +109,7 @@ def _write_graph(run: Run, metadata: dict[str, Any], format_: str, folder: Path)
     graph_runner, runner = own.runner(folder, threads), graphs.model_runner(model)
     with Progress("compare the logits"):
         difference = largest_difference(graphs.exact_runner(model), graph_runner, side, channels)
-    with Progress("measure the speed"), model.filter_sharing.unchanged():
+    with Progress("measure speeds"), model.filter_sharing.unchanged():
         speeds = images_per_second({own.program: graph_runner, "the model in PyTorch": runner}, side, channels)
     return {
         "largest_difference": difference,
@@ -127,5 +127,5 @@ def _notes(report: dict[str, Any]) -> list[str]:
     ]
     for row in report["images_per_second"]:
         speeds = ", ".join(f"{name} {speed_text(value)}" for name, value in row.items() if name != "batch_size")
-        notes.append(f"Images per second on the CPU, {row['batch_size']} at a time: {speeds}.")
+        notes.append(f"Images per second on this CPU as busy as it was, {row['batch_size']} at a time: {speeds}.")
     return notes
