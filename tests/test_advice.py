@@ -57,7 +57,6 @@ ONLY = {
     ("trainer.reporting.trials", "--best-on"): {"report"},
     ("data_pipelines.shards.heads", "--head"): {"evaluate", "export", "predict"},
     ("trainer.evaluation.calibration.conformal", "--coverage"): {"evaluate", "predict"},
-    ("trainer.evaluation.calibration.coverages", "--coverage"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--precision"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},

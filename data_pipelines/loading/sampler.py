@@ -89,8 +89,8 @@ def _round(seed: int, epochs: Int64s, feistel_round: int, half: Int64s, modulus:
 
 
 def share(total: int, parts: int, part: int, group_size: int = 1) -> range:
-    """The contiguous range of [0, total) for `part`; sizes differ by at most `group_size`, plus the remainder that is
-    smaller than it, which the last part gets too."""
+    """The contiguous range of [0, total) for `part`. Sizes differ by at most one group; the last part also gets the
+    remainder, which is smaller than a group."""
     groups = total // group_size
     start, stop = groups * part // parts, groups * (part + 1) // parts
     return range(start * group_size, total if part == parts - 1 else stop * group_size)

@@ -86,7 +86,8 @@ def replaced(
     if content is None:
         size = int(index.height[sample]), int(index.width[sample])
         if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-            raise InputError(f"the index beside {index.shards[0]} has an image of {size} pixels; prepare the set again")
+            pixels = f"{size[1]} x {size[0]} pixels"
+            raise InputError(f"the index beside {index.shards[0]} has an image of {pixels}; prepare the set again")
         content = np.frombuffer(encode_png(np.zeros(size, dtype=np.uint8)), dtype=np.uint8)
     else:
         samples = np.array(request.samples)

@@ -174,8 +174,9 @@ def test_images_that_must_not_be_mirrored_are_not(write_set: Callable[..., Path]
     pixels[:, :8] = 255
     index = Index.load(write_set([0], ["left"], images=[encode(pixels)]), "train")
     look = Inspect("", view="resize_random_crop", size=16, resize=16, images=16, loader="torch")
-    assert (first_batch(look, replace(index, flip=False))[0].images[:, :, :, 0] == 255).all()
-    assert not (first_batch(look, index)[0].images[:, :, :, 0] == 255).all()
+    looks = [replace(look, seed=seed) for seed in range(8)]  # of the one image
+    assert all((first_batch(each, replace(index, flip=False))[0].images[..., 0] == 255).all() for each in looks)
+    assert not all((first_batch(each, index)[0].images[..., 0] == 255).all() for each in looks)
 
 
 def test_of_many_classes_the_largest_and_the_smallest_are_drawn() -> None:

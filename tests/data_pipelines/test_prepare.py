@@ -47,7 +47,7 @@ def test_unreadable_files_are_quarantined_with_a_reason(
         "cut.jpg": (encode(picture, "JPEG")[:-100], "Premature end"),
         "deep.png": (encode(np.full((8, 8), 1000, np.uint16)), "pixels of more than 8 bits"),
         "empty.jpg": (b"", "an empty file"),
-        "gone.png": (b"", "FileNotFoundError"),
+        "gone.png": (b"", "No such file or directory"),
         "text, with comma.jpg": (b"404 not found", "text, no picture"),
     }
     for name, (content, _) in bad.items():

@@ -206,8 +206,8 @@ def test_cut_cable_in_the_middle_of_an_exchange(hosts: Hosts) -> None:
     wait_until(lambda: hosts.sent_bytes() > before + 2_000_000, "an exchange under way", 30)
     # Gloo's time-out for what is on its way may come before that of the heartbeats.
     lost = {
-        "left": r"lost: rank 1|rank 1 on right gives no sign",
-        "right": r"lost: rank 0|rank 0 on left gives no sign",
+        "left": r"lost: rank 1|rank 1 on right has given no sign",
+        "right": r"lost: rank 0|rank 0 on left has given no sign",
     }
     cut_and_go_on(hosts, left, right, lost)
 

@@ -47,7 +47,7 @@ def test_flags_beat_choices_which_follow_them(capsys: pytest.CaptureFixture[str]
     config = parse(given("--data.image-size", "32", "--global-batch-size", "4")).config
     assert (config.data.image_size, config.data.resize) == (32, 36)
     assert (config.global_batch_size, config.eval_every) == (4, 15)
-    assert "own: data.image_size 32 as given, instead of 64: " in capsys.readouterr().err
+    assert "own: data.image_size 32 as given; own would take 64: " in capsys.readouterr().err
     schedule = parse(given("--schedule.steps", "40")).config.schedule
     assert (schedule.steps, schedule.warmup_steps, schedule.warmup_epochs) == (40, 2, None)
     assert parse(given("--schedule.epochs", "2")).config.schedule.warmup_epochs == 0.1

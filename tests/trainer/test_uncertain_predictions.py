@@ -160,8 +160,8 @@ def test_novelty_of_another_model_is_refused(run_dir: Path, tmp_path: Path) -> N
 
 
 def test_the_page_shows_coverage_by_true_label(run_dir: Path, data: Path, tmp_path: Path) -> None:
-    page = evaluate_run(Evaluate(run_dir, out=tmp_path, resamples=200, images=False))
-    numbers = json.loads((tmp_path / NUMBERS).read_text())["prediction_sets"]
+    page = evaluate_run(Evaluate(run_dir, force=True, resamples=200, images=False))
+    numbers = json.loads((page.parent / NUMBERS).read_text())["prediction_sets"]
     assert numbers["promised_coverage"] == 0.9
     rows, labels = predicted(run_dir, data / "test", tmp_path / "out.csv"), load_predictions(run_dir, "test")
     for place, name in enumerate(FINDINGS):

@@ -106,13 +106,14 @@ class DDPEngine(ReplicaEngine):
         if self._sharded is None:
             return super()._momentum()
         # Each parameter's momentum from the rank that has it; the others add zeros.
-        mine, collected = self._sharded.optim.state, {}
-        for name, parameter in self._trained():
-            buffer = mine.get(parameter, {}).get("momentum_buffer") if parameter in mine else None
-            has = self.sum(torch.tensor(float(buffer is not None), device=self.device))
-            if has > 0:
-                collected[name] = self.sum(torch.zeros_like(parameter) if buffer is None else buffer).cpu()
-        return collected
+        mine, trained = self._sharded.optim.state, list(self._trained())
+        buffers = [mine.get(parameter, {}).get("momentum_buffer") for _, parameter in trained]
+        owners = self.sum(torch.tensor([float(buffer is not None) for buffer in buffers], device=self.device))
+        return {
+            name: self.sum(torch.zeros_like(parameter) if buffer is None else buffer).cpu()
+            for (name, parameter), buffer, count in zip(trained, buffers, owners.tolist(), strict=True)
+            if count
+        }
 
     def _load_momentum(self, momentum: dict[str, Tensor]) -> None:
         if self._sharded is None:

@@ -52,7 +52,7 @@ class DeepSpeedEngine(ReplicaEngine):
             "communication_data_type": _COMMUNICATION[self._runtime.gradient_compression],
             "zero_allow_untested_optimizer": True,
         }
-        if self._runtime.zero_stage:
+        if self._is_sharded:
             config["zero_optimization"] = {
                 "stage": self._runtime.zero_stage,
                 "reduce_bucket_size": (self._runtime.bucket_mb << 20) // _BYTES_OF_GRADIENT,
@@ -72,11 +72,10 @@ class DeepSpeedEngine(ReplicaEngine):
     def _wrap(self, model: nn.Module) -> nn.Module:
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             raise InputError(f"DeepSpeed trains fp32 weights only; take {flag('--engine')} ddp or horovod")
-        self._whole: torch.optim.Optimizer | None = self._optimizer
+        self._is_sharded = self._runtime.zero_stage > 0
         # ZeRO stage 2 exists to hold only a part of the gradients.
         self._accumulates_filter_gradients = self._runtime.zero_stage < 2
-        if self._runtime.zero_stage:
-            self._whole = None
+        if self._is_sharded:
             self._optimizer = ShardedSGDAGC(self._optimizer.param_groups, self.rank, self._reduce)
         if self._engine is not None:
             self._engine.destroy()
@@ -84,7 +83,7 @@ class DeepSpeedEngine(ReplicaEngine):
         self._engine, *_ = self._deepspeed.initialize(
             model=precise, optimizer=self._optimizer, config=self._config(), dist_init_required=False
         )
-        if self._whole is not None:
+        if not self._is_sharded:
             for parameter in model.parameters():
                 parameter.data = channels_last(parameter.data)
         else:
@@ -104,7 +103,7 @@ class DeepSpeedEngine(ReplicaEngine):
     def _dry_run(self, example: Tensor) -> None:
         with self.accumulate(last=True):
             self.backward(self.model(example.to(self.device)).sum(), 1)
-        if self._whole is None:
+        if self._is_sharded:
             zero = self._engine.optimizer
             zero.zero_grad()
             zero.averaged_gradients = dict.fromkeys(zero.averaged_gradients)
@@ -125,7 +124,7 @@ class DeepSpeedEngine(ReplicaEngine):
             group["lr"] = lr
 
     def step(self, is_nonfinite: Tensor | None = None) -> Update:
-        if self._whole is not None:
+        if not self._is_sharded:
             return super().step(is_nonfinite)
         sharded: Any = self._optimizer
         sharded.skip = is_nonfinite
@@ -142,13 +141,13 @@ class DeepSpeedEngine(ReplicaEngine):
 
     def _report_overflow(self, found_inf: Tensor) -> None:
         """Show the loss scaler an infinite gradient if the real ones were not finite, without a host sync."""
-        flag = nn.Parameter(torch.zeros_like(found_inf))
-        flag.grad = torch.where(found_inf > 0, torch.inf, 0.0)
-        self._scaler.unscale_(torch.optim.SGD([flag]))
+        probe = nn.Parameter(torch.zeros_like(found_inf))
+        probe.grad = torch.where(found_inf > 0, torch.inf, 0.0)
+        self._scaler.unscale_(torch.optim.SGD([probe]))
         self._scaler.update()
 
     def _momentum(self) -> dict[str, Tensor]:
-        if self._whole is not None:
+        if not self._is_sharded:
             return super()._momentum()
         (part,) = self._engine.optimizer.single_partition_of_fp32_groups
         buffer = self._optimizer.state.get(part, {}).get("momentum_buffer")
@@ -174,7 +173,7 @@ class DeepSpeedEngine(ReplicaEngine):
         return flat.flatten()
 
     def _load_momentum(self, momentum: dict[str, Tensor]) -> None:
-        if self._whole is not None:
+        if not self._is_sharded:
             return super()._load_momentum(momentum)
         (part,) = self._engine.optimizer.single_partition_of_fp32_groups
         if not momentum:

@@ -95,7 +95,8 @@ class Membership:
 
     def regroup(self, step: int, is_stopping: Callable[[], bool]) -> Message:
         """Wait for the next round, with weights after `step` updates; -1: none. `is_stopping`: whether this rank would
-        rather stop. Raises RankLostError if the coordinator is gone for long; SystemExit if this rank is to end."""
+        rather stop. Raises RankLostError if the coordinator has been gone for long, SystemExit if this rank is to end.
+        """
         answer = self._ask(step, False, is_stopping)
         assert answer is not None
         return answer
@@ -126,7 +127,7 @@ class Membership:
 
     def _require_coordinator(self) -> None:
         if self._connection is None and time.monotonic() - self._away_since > PATIENCE_S:
-            raise RankLostError(f"the coordinator at {self.address} is gone for {PATIENCE_S:.0f} s")
+            raise RankLostError(f"the coordinator at {self.address} has been gone for {PATIENCE_S:.0f} s")
 
     def _end_if_told(self) -> None:
         """Raise what the coordinator has told this rank to end by."""

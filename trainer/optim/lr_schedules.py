@@ -43,7 +43,7 @@ def _cosine_shape(step: int, total_steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-# The share of the peak after warm-up, of a step, the number of steps and of those that warm up.
+# After warm-up: the share of the peak rate at a step, from it, the number of steps and of those that warm up.
 _SHAPES: dict[ScheduleKind, Callable[[int, int, int], float]] = {"step": _step_shape, "cosine": _cosine_shape}
 
 

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +87,12 @@ class Job:
         requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
         batches = self.load(engine, self.train, requests, self.augmentation, self.order.replacement)
         count = self.num_micro_batches(engine)
-        return iter(lambda: list(islice(batches, count)), None)
+        return ([next(batches) for _ in range(count)] for _ in repeat(None))
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which as many images are seen as there are to train on."""
+        return len(self.train) / self.config.global_batch_size
 
     def num_micro_batches(self, engine: Engine) -> int:
         """Forward and backward passes per step: the same on every rank."""

@@ -18,10 +18,11 @@ from trainer.training.step_report import RankSums, StepReport
 def train(job: Job, engine: Engine, metric_logger: MetricLogger, progress: Progress, stop: StopSignals = NEVER) -> None:
     """Update the model from `progress.step` to the job's end, evaluating on val and saving along the way.
 
-    Raises RunError for a loss that is not finite; the last checkpoint is then from before it. Raises Stopped on every
-    rank, with a checkpoint of this very step, once any rank was asked to `stop`. Raises RunError on every rank if
-    checkpoints cannot be saved. With an elastic engine, raises RegroupError when ranks are lost, leave or wait to join:
-    `progress` says how far this rank has come; and Left on ranks that were asked to stop while others go on.
+    Raises RunError for a loss or gradient that is not finite, unless such updates are left out (`--non-finite skip`);
+    the last checkpoint is then from before it. Raises Stopped on every rank, with a checkpoint of this very step, once
+    any rank was asked to `stop`. Raises RunError on every rank if checkpoints cannot be saved, and RankLostError if a
+    rank is lost. With an elastic engine, raises RegroupError instead, also when ranks leave or wait to join: `progress`
+    says how far this rank has come; and Left on ranks that were asked to stop while others go on.
     """
     with Saver(job, engine, progress.best) as saver:
         with recorded_steps(job, engine, progress.step):

@@ -5,7 +5,7 @@
 | all steps done, result written | finished | 0 |
 | SIGTERM or SIGINT in the loop (`signals.py`): saved, `Stopped` | resumable | 143, 130; other ranks: see there |
 | SIGUSR1 or SIGHUP in the loop: saved, `Stopped` | resumable | 0 |
-| one of these in the last steps: as above, before the final evaluation; SIGUSR1 does not stop that | | |
+| SIGTERM, SIGINT, SIGHUP too late for the loop: before the final evaluation; not SIGUSR1 | resumable | as above |
 | SIGTERM on some ranks of an elastic run: these leave, `Left` | unchanged | 143 |
 | a second signal (`signals.py`) | resumable | 128 + its number |
 | SIGTERM, SIGHUP or Ctrl-C outside the loop: nothing to save | resumable | 143; 129; 1 |
@@ -16,8 +16,8 @@
 | InputError: the user can mend it | failed | 2 |
 | any other exception: a bug, with its traceback | failed | 1 |
 
-Rank 0 writes the state. Where another rank alone fails, it is "resumable", with that rank lost, whose own reason is in
-its log.
+Rank 0 writes the state. If only another rank fails, that is "resumable", and names the lost rank; why it failed is in
+the log of that rank.
 
 A start that is refused before its folder is opened (preflight, a wrong setting) leaves the status as it was. A process
 that was killed, or ran out of memory, leaves "running", as does a rank whose main thread hangs so that the watchdog's

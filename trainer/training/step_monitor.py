@@ -72,7 +72,7 @@ class StepMonitor:
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are left to the loss scaler
         self._spikes = SpikeDetector()
-        self._rising = RisingValLoss(job.config, job.total_steps, len(job.train) / job.config.global_batch_size)
+        self._rising = RisingValLoss(job.config, job.total_steps, job.steps_per_epoch)
         self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = CsvLog(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.truncate(first_step)}
@@ -152,7 +152,7 @@ class StepMonitor:
         # While the learning rate rises, losses leap as a rule.
         is_warming_up = step > 0 and self._job.schedule(step) > self._job.schedule(step - 1)
         if usual is not None and not is_warming_up and self._rank == 0:
-            logger.warning(f"the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}")
+            logger.warning(f"the loss of step {step} jumps to {loss:.4g}, where {usual:.4g} is usual")
 
     def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
         train, order = self._job.train, self._job.order

@@ -204,7 +204,7 @@ def test_dicom_in_a_set_of_known_depth_goes_by_its_own_bits(
 def test_other_bits_that_are_the_remedy_work_as_it_says(tmp_path: Path) -> None:
     raw = folder_of(tmp_path / "films with spaces", UNDECLARED)
     out = tmp_path / "a set"
-    anew = r"--bits 13 takes it.*one with other options, such as --bits, begins anew with --force"
+    anew = r"--bits 13 takes it.*with other options, such as --bits, it begins anew with --force"
     with pytest.raises(InputError, match=anew):
         prepare(raw, Output(out, bits=12, max_bad=0))
     with pytest.raises(InputError, match="other bits; go on with its command, begin anew with --force, or") as refused:

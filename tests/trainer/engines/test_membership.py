@@ -259,7 +259,7 @@ def test_rank_does_not_wait_for_ever_before_the_first_round(served: Served, monk
     a = served.member("a")
     served.kill()
     a._is_running = None
-    with pytest.raises(RankLostError, match="is gone for"):
+    with pytest.raises(RankLostError, match="has been gone for"):
         a.is_running()
 
 

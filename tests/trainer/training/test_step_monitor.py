@@ -46,6 +46,7 @@ def monitor_of(
         run_dir=folder,
         config=config,
         total_steps=1000,
+        steps_per_epoch=10,
         schedule=lambda step: min(step, warmup_steps),
     )
     return StepMonitor(
@@ -190,7 +191,7 @@ def test_spike_is_warned_of(monitor: StepMonitor, capsys: pytest.CaptureFixture[
     for step in range(FEWEST_STEPS + 1):
         monitor.observe(report_of(step, [1.0 if step < FEWEST_STEPS else 40.0, 1.0], update()))
     monitor.flush()
-    assert f"the loss of step {FEWEST_STEPS} leaps to 41, usual is 2" in capsys.readouterr().err
+    assert f"the loss of step {FEWEST_STEPS} jumps to 41, where 2 is usual" in capsys.readouterr().err
 
 
 def test_no_spike_is_warned_of_in_the_warm_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

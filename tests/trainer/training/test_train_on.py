@@ -167,7 +167,7 @@ def test_the_last_checkpoint_counts_and_nothing_is_fitted(run_dir: Path) -> None
 
 
 def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = evaluate_run(Evaluate(run_dir, device="cpu", threads=1, out=tmp_path, resamples=100)).read_text()
+    page = evaluate_run(Evaluate(run_dir, device="cpu", threads=1, force=True, resamples=100)).read_text()
     assert "the temperature is 1: val was trained on" in page
     assert "no val split" not in page
     assert "Trained on animals (train+val), 10 images" in (run_dir / "MODEL_CARD.md").read_text()
