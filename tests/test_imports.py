@@ -102,7 +102,7 @@ def test_what_is_forbidden_is_found(path: str, source: str, found: list[str]) ->
     assert forbidden(source, Path(path)) == found
 
 
-@pytest.mark.parametrize(("package", "most"), [("data_pipelines", 40), ("trainer", 127), ("benchmarks", 30)])
+@pytest.mark.parametrize(("package", "most"), [("data_pipelines", 40), ("trainer", 124), ("benchmarks", 30)])
 def test_few_imports_cross_rooms(package: str, most: int) -> None:
     assert num_crossing(package) <= most, "see which by python -m tests.room_imports --list"
 
