@@ -43,7 +43,6 @@ PRIVATE_NAMES = {
     "test_targets_trained_whole.py": 1,
     "test_throughput_meter.py": 1,
     "test_upright.py": 1,
-    "test_watchdog.py": 1,
     "test_worker_pool.py": 2,
 }
 

@@ -14,16 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from statistics import median
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
 import torch
 import torch.distributed as dist
 
 from data_pipelines.common.messages import logger
 from trainer.engine import Phase
+from trainer.engines.beats import Beat, read_beats, slowest_rank, who_hangs
+from trainer.engines.device_clock import DeviceClock
 
-_ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
 _OF_A_STEP: tuple[Phase, ...] = ("exchange", "forward", "backward", "update")
 _UNBOUNDED: tuple[Phase, ...] = ("evaluation", "saving", "finishing")
 HUNG = 75  # exit code of a run that can be resumed (EX_TEMPFAIL)
@@ -32,39 +32,8 @@ _BEAT_S, _FIRST_BEAT_S = 1.0, 0.1
 _RANKS_PER_BEAT_S = 256  # more of them tell less often, or the store would do nothing else
 _PATIENCE = 5  # a step may take so many times what the longest took before
 _ANSWER_S = 4.0  # to wait for what rank 0 says
-_SHOWN_RANKS = 4
 _UNTOLD_BEATS = 10  # that the store refuses, before this rank warns that the others may miss it
 _OnHang = Callable[[str], None]
-
-
-class Beat(NamedTuple):
-    """The state that a rank publishes to the others."""
-
-    rank: int
-    host: str
-    pulse: int
-    step: int
-    phase: Phase
-    in_phase_s: float
-    steps: int
-    """Begun since the start."""
-    data_s: float
-    forward_s: float
-    """In all since the start: what a rank does without waiting for another."""
-
-    def silent_for(self, seconds: float) -> str:
-        """Description of a rank without a pulse."""
-        return (
-            f"rank {self.rank} on {self.host} has given no sign of life for {seconds:.0f} s, since phase "
-            f"{self.phase} of step {self.step} or soon after"
-        )
-
-    def stuck(self) -> str:
-        """Description of a rank that is alive but has made no progress for too long."""
-        return (
-            f"rank {self.rank} on {self.host} has made no progress in phase {self.phase} of step {self.step} for "
-            f"{self.in_phase_s:.0f} s"
-        )
 
 
 class Watchdog:
@@ -91,7 +60,7 @@ class Watchdog:
         self._long_s = max(self._usual_s, min(3 * hang_timeout_s, 0.9 * timeout_s))
         self._first_s = 3 * timeout_s
         self._interval_s = max(_BEAT_S, world_size / _RANKS_PER_BEAT_S)
-        self._device_clock = _DeviceClock() if device.type == "cuda" else None
+        self._device_clock = DeviceClock() if device.type == "cuda" else None
         self._host = os.environ.get("SLURMD_NODENAME", platform.node())
         self._runs = 0
         self._telling: threading.Thread | None = None
@@ -102,7 +71,7 @@ class Watchdog:
         self._step, self._steps, self._marks, self._pulse = 0, 0, 0, 0
         self._phase: Phase = "starting"
         self._since = time.monotonic()
-        self._seconds: dict[str, float] = dict.fromkeys(_ORDER, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(get_args(Phase), 0.0)
         self._longest_s = 0.0
         self._seen: dict[int, Beat] = {}
         self._reported: dict[int, Beat] = {}
@@ -130,27 +99,15 @@ class Watchdog:
     def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
         """On rank 0, over the steps since the last call: the rank that takes longest for its own work, by how many
         seconds per step it exceeds the median rank; and its phase and host as text."""
-        now, before = self._seen, self._reported
-        own = {}
-        for rank, beat in now.items():
-            old = before.get(rank)
-            steps = beat.steps - (old.steps if old else 0)
-            if steps > 0:
-                data_s, forward_s = (beat.data_s, beat.forward_s) if old is None else (
-                    beat.data_s - old.data_s, beat.forward_s - old.forward_s
-                )  # fmt: skip
-                own[rank] = (data_s / steps, forward_s / steps)
-        if len(own) < self._world_size or self._world_size == 1:
+        now = self._seen  # which the telling thread replaces
+        is_whole = len(now) == self._world_size > 1
+        found = slowest_rank(now, self._reported) if is_whole else None
+        if found is None:
             return {}, {}
-        self._reported = dict(now)
-        rank = max(own, key=lambda rank: sum(own[rank]))
-        usual = [median(part) for part in zip(*own.values(), strict=True)]
-        excess = [mine - theirs for mine, theirs in zip(own[rank], usual, strict=True)]
-        phase = ("data", "forward")[excess.index(max(excess))]
-        lag_s = sum(own[rank]) - median(map(sum, own.values()))
-        return {"ranks/slowest": rank, "ranks/slowest_lag_s": lag_s}, {
-            "ranks/slowest_phase": phase,
-            "ranks/slowest_host": now[rank].host,
+        self._reported = now
+        return {"ranks/slowest": found.rank, "ranks/slowest_lag_s": found.lag_s}, {
+            "ranks/slowest_phase": found.phase,
+            "ranks/slowest_host": now[found.rank].host,
         }
 
     @contextmanager
@@ -211,7 +168,7 @@ class Watchdog:
         while not ends.wait(self._interval_s if 0 in self._seen or refused else _FIRST_BEAT_S):
             try:
                 store.set(str(self._rank), json.dumps(self._beat()))
-                seen = _read(store, range(self._world_size) if self._rank == 0 else [0])
+                seen = read_beats(store, range(self._world_size) if self._rank == 0 else [0])
                 verdict = store.get("verdict").decode() if store.check(["verdict"]) else None
             except RuntimeError as error:
                 # For a moment, or for good: at the end of a run the store may go first, which is nothing to warn of.
@@ -277,11 +234,11 @@ class Watchdog:
             if self._asking.check(["verdict"]):
                 return self._asking.get("verdict").decode(), None
             time.sleep(_TICK_S)
-        before = _read(self._asking, range(self._world_size))
+        before = read_beats(self._asking, range(self._world_size))
         time.sleep(2.5 * self._interval_s)
-        after = _read(self._asking, range(self._world_size))
+        after = read_beats(self._asking, range(self._world_size))
         silent = [rank for rank in after if before.get(rank, after[rank]).pulse == after[rank].pulse]
-        verdict = _verdict(after, silent, idle_s, self._world_size)
+        verdict = who_hangs(after, silent, idle_s, self._world_size)
         speaker = min((rank for rank in after if rank not in silent), default=self._rank)
         if speaker == self._rank:
             self._asking.set("verdict", verdict)
@@ -305,60 +262,6 @@ class Watchdog:
                 on_hang(message)
             time.sleep(2 * self._interval_s)  # the others may read it from a store in this very process
         os._exit(HUNG)
-
-
-class _DeviceClock:
-    """Seconds of the forward passes on a GPU, from sampled events that are read once they have completed."""
-
-    def __init__(self) -> None:
-        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._state = "idle"
-        self._passes, self._sampled, self._sampled_s = 0, 0, 0.0
-
-    def enter(self, phase: Phase) -> None:
-        if phase == "forward":
-            self._passes += 1
-            if self._state == "ended" and self._end.query():
-                self._sampled += 1
-                self._sampled_s += self._start.elapsed_time(self._end) / 1e3
-                self._state = "idle"
-            if self._state == "idle":
-                self._start.record()
-                self._state = "begun"
-        elif self._state == "begun":
-            self._end.record()
-            self._state = "ended"
-
-    def seconds(self) -> float:
-        return self._sampled_s / max(1, self._sampled) * self._passes
-
-
-def _read(store: dist.Store, ranks: Any) -> dict[int, Beat]:
-    """The beats of the ranks that have published one."""
-    names = [str(rank) for rank in ranks]
-    if not store.check(names):
-        names = [name for name in names if store.check([name])]
-    beats = [Beat(*json.loads(text)) for text in store.multi_get(names)] if names else []
-    return {beat.rank: beat for beat in beats}
-
-
-def _verdict(beats: dict[int, Beat], silent: list[int], idle_s: float, world_size: int) -> str:
-    """Which ranks hang, and where: those without a pulse, or else those furthest behind."""
-    absent = [rank for rank in range(world_size) if rank not in beats]
-    behind = min((_place(beat) for beat in beats.values()), default=(0, 0))
-    culprits = silent or [rank for rank, beat in beats.items() if _place(beat) == behind and not absent]
-    if len(culprits) == len(beats) and not absent:
-        where = beats[0]
-        stuck_in = f"phase {where.phase} of step {where.step} for {idle_s:.0f} s"
-        return f"all ranks have waited in {stuck_in}; look at the network"
-    lines = [beats[rank].silent_for(idle_s) if silent else beats[rank].stuck() for rank in culprits[:_SHOWN_RANKS]]
-    lines += [f"rank {rank} was never heard from" for rank in absent[:_SHOWN_RANKS]]
-    more = len(culprits) + len(absent) - len(lines)
-    return "; ".join(lines) + (f"; and {more} more ranks" if more else "")
-
-
-def _place(beat: Beat) -> tuple[int, int]:
-    return beat.step, _ORDER[beat.phase]
 
 
 def _dump_stacks() -> None:

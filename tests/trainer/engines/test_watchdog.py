@@ -19,7 +19,8 @@ from run_ranks import context_of_ranks, free_port, run_ranks
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.engines.watchdog import HUNG, Beat, Watchdog, _verdict
+from trainer.engines.beats import Beat, who_hangs
+from trainer.engines.watchdog import HUNG, Watchdog
 from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.run import LaunchOptions, run
 
@@ -173,7 +174,7 @@ def beat(rank: int, step: int = 7, phase: str = "backward", **rest: float) -> Be
     ],
 )
 def test_who_is_to_blame(beats: list[Beat], silent: list[int], expected: str) -> None:
-    assert expected in _verdict({each.rank: each for each in beats}, silent, 30.0, 3)
+    assert expected in who_hangs({each.rank: each for each in beats}, silent, 30.0, 3)
 
 
 def test_slowest_rank_and_its_phase() -> None:
