@@ -14,7 +14,7 @@ import numpy.typing as npt
 from data_pipelines.common.patients import NO_GROUP, Patients
 from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import Task
-from data_pipelines.common.xray_storage import XrayCut
+from data_pipelines.common.xray_storage import Depth, XrayCut
 
 BLOCK_BYTES = 4 << 20
 _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
@@ -138,6 +138,11 @@ class RawSet:
 
     def __post_init__(self) -> None:
         assert self.task == "single_label" or self.equal_images == "stored each", "findings are not class numbers"
+
+    @property
+    def depth(self) -> Depth:
+        """The bits of X-rays whose files hold more than 8, and whether the user said them."""
+        return Depth(self.bits, self.bits_given)
 
 
 @dataclass(frozen=True)

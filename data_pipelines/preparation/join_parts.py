@@ -12,7 +12,6 @@ from data_pipelines.common.message_parts import counted, number
 from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import SPLITS, Split
-from data_pipelines.common.xray_storage import Depth
 from data_pipelines.image_files.image_verification import FLAT
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
@@ -148,8 +147,7 @@ def _warnings(raw: RawSet, num_seen: int, remarks: Mapping[str, int]) -> list[st
             "or a part of it on purpose, fetch it again from where it came, and prepare it again with --force"
         )
     if flat := sum(count for remark, count in remarks.items() if FLAT in remark):
-        why = Depth(raw.bits, raw.bits_given).why_flat()
-        found.append(f"{flat:,} of {num_seen:,} images are nearly black or white: {FLAT}. {why}")
+        found.append(f"{flat:,} of {num_seen:,} images are nearly black or white: {FLAT}. {raw.depth.why_flat()}")
     return found
 
 

@@ -20,7 +20,6 @@ from data_pipelines.common.hashes import hash_bytes
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.common.splits import SPLITS, Split
-from data_pipelines.common.xray_storage import Depth
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.preparation.file_states import LOOKERS, UNREADABLE, Contents, State, state_of
 from data_pipelines.preparation.quarantine import Bad, bad_row
@@ -215,8 +214,7 @@ class _PartWriter:
 def _verifier(raw: RawSet) -> Callable[[bytes], EncodedImage]:
     turned: dict[str, Any] = {"upright": True} if raw.upright else {}
     if raw.xray_size:
-        depth = Depth(raw.bits, raw.bits_given)
-        return bind(verify_xray, size=raw.xray_size, depth=depth, cut=raw.xray_cut, **turned)
+        return bind(verify_xray, size=raw.xray_size, depth=raw.depth, cut=raw.xray_cut, **turned)
     return bind(verify_image, shorter_side=raw.shorter_side, **turned)
 
 

@@ -9,7 +9,7 @@
 | SIGTERM on some ranks of an elastic run: these leave, `Left` | unchanged | 143 |
 | a second signal (`signals.py`) | resumable | 128 + its number |
 | SIGTERM, SIGHUP or Ctrl-C outside the loop: nothing to save | resumable | 143; 129; 1 |
-| a rank was lost, or the checkpoint of a stop or the result could not be written | resumable | 1 |
+| a rank was lost, or the last checkpoint or the result could not be written | resumable | 1 |
 | a rank hung (`engines/watchdog.py`) | resumable | 75 |
 | another start took over the folder (`run_folder/run_lock.py`) | the other's | 1 |
 | RunError: training cannot go on, as when saving failed too often | failed | 1 |

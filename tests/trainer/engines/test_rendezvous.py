@@ -24,7 +24,7 @@ def meet(port: int, word: str) -> list[str]:
 
 
 def come_late(port: int) -> list[str]:
-    """Rank 1 comes after the seconds that are left of a day and two seconds without the day."""
+    """Rank 1 comes after four seconds; a time-out of a day and two, without the day, would be over."""
     rank = int(os.environ["RANK"])
     os.environ["MASTER_PORT"] = str(port)
     time.sleep(4 * (rank == 1))
